@@ -75,14 +75,14 @@ def verify_folder(folder: Path) -> None:
     folder = Path(folder)
     if not (folder / MANIFEST).exists():
         state = "has no manifest.json" if folder.is_dir() else "does not exist"
-        raise CheckpointError(
-            f"{folder}: the folder {state}; give a folder that save() wrote."
-        )
+        raise CheckpointError(f"{folder}: the folder {state}; give a folder that save() wrote.")
     try:
         listed = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         wanted = {name: (entry["bytes"], entry["sha256"]) for name, entry in listed.items()}
     except (ValueError, AttributeError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder / MANIFEST}: damaged ({error}); save the model again.") from None
+        raise CheckpointError(
+            f"{folder / MANIFEST}: damaged ({error}); save the model again."
+        ) from None
     for name, (size, digest) in wanted.items():
         file = folder / name
         if not file.exists():

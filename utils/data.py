@@ -83,7 +83,7 @@ class Data:
 def load_data(
     source: str,
     *,
-    embedded: str,
+    embedded: str = "",
     text_column: str = "text",
     label_column: str = "label",
     seed: int = 0,
@@ -104,6 +104,9 @@ def load_data(
         DataError: the source is missing, unreadable, has a bad row or cannot be learnt from.
     """
     if source == "embedded":
+        if not (EMBEDDED / embedded / "train.jsonl").exists() or not embedded:
+            sets = ", ".join(sorted(folder.name for folder in EMBEDDED.iterdir()))
+            raise DataError(f"embedded={embedded!r}: name an embedded set, one of: {sets}.")
         name, found = f"embedded/{embedded}", _read_folder(EMBEDDED / embedded)
     elif _is_path(source):
         path = Path(source).expanduser()
@@ -135,7 +138,7 @@ def load_split(
     return _check_split(frame, where=where, text_column=text_column, label_column=label_column)
 
 
-# ---------------------------------------------------------------------------- cleaning and splits
+# ----------------------------------------------------------------------------- cleaning and splits
 
 
 def clean_text(text: str) -> str:
@@ -217,7 +220,7 @@ def near_duplicates(
         `(i, j, index)` with `i < j`, most alike first.
 
     >>> near_duplicates(["a fine, quiet room", "A fine quiet room", "no hot water"])
-    [(0, 1, 0.56)]
+    [(0, 1, 0.5)]
     """
     from sklearn.feature_extraction.text import CountVectorizer
 
@@ -232,7 +235,7 @@ def near_duplicates(
     return sorted(pairs, key=lambda pair: -pair[2])
 
 
-# ------------------------------------------------------------------------------- reading, by source
+# ------------------------------------------------------------------------------ reading, by source
 
 
 def _is_path(source: str) -> bool:
@@ -312,7 +315,7 @@ def _csv_rows(path: Path, content: str, separator: str) -> list[dict[str, object
             start = reader.line_num + 1
     except csv.Error as error:
         raise DataError(
-            f"{path}, line {start}: {error}. Quotes inside a quoted text are doubled, \"\"."
+            f'{path}, line {start}: {error}. Quotes inside a quoted text are doubled, "".'
         ) from None
     return rows
 
@@ -368,7 +371,7 @@ def _read_hub(source: str) -> dict[str, tuple[str, pd.DataFrame]]:
     return found
 
 
-# -------------------------------------------------------------------------------- checks, and joints
+# ------------------------------------------------------------------------------ checks, and joints
 
 
 def _check_split(

@@ -16,9 +16,7 @@ import numpy as np
 Interval = dict[str, float]  # value, low, high
 
 
-def confusion(
-    predictions: Sequence[int], references: Sequence[int], classes: int
-) -> np.ndarray:
+def confusion(predictions: Sequence[int], references: Sequence[int], classes: int) -> np.ndarray:
     """Count of rows by true class (row) and predicted class (column); int64, (classes, classes).
 
     >>> confusion([0, 1, 1], [0, 0, 1], 2).tolist()
@@ -108,8 +106,10 @@ def reliability(
         correct: 1 where the prediction was right, else 0.
         bins: number of equal-width bins over [0, 1].
 
-    >>> reliability([0.9, 0.8, 0.3], [1, 0, 0], bins=2)
-    [{'rows': 1, 'confidence': 0.3, 'accuracy': 0.0}, {'rows': 2, 'confidence': 0.85, 'accuracy': 0.5}]
+    >>> for row in reliability([0.9, 0.8, 0.3], [1, 0, 0], bins=2):
+    ...     print(row)
+    {'rows': 1, 'confidence': 0.3, 'accuracy': 0.0}
+    {'rows': 2, 'confidence': 0.85, 'accuracy': 0.5}
     """
     confidences, correct = np.asarray(confidences, float), np.asarray(correct, float)
     places = np.minimum((confidences * bins).astype(int), bins - 1)

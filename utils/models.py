@@ -91,9 +91,11 @@ def _folder(name: str, path: Path) -> BaseModel:
             "because they can run code. Load it where you trust it and save it again with "
             "model.save_pretrained(folder)."
         )
-    digest = _sha256(weights[0]) if len(weights) == 1 else hashlib.sha256(
-        "".join(_sha256(file) for file in weights).encode()
-    ).hexdigest()
+    digest = (
+        _sha256(weights[0])
+        if len(weights) == 1
+        else hashlib.sha256("".join(_sha256(file) for file in weights).encode()).hexdigest()
+    )
     return BaseModel(name=name, path=path, digest=digest)
 
 

@@ -2,13 +2,14 @@
 
 A page is a pair of files in one folder under `notebooks/`: `slug.py`, the side that a person edits,
 and `slug.ipynb`, the same page executed at its default parameters, which only `publish` writes. The
-metadata of the published side hold a digest of what it was made from, so that a page whose source or
-data changed is known without running it.
+metadata of the published side hold a digest of what it was made from, so that a page whose source
+or data changed is known without running it.
 """
 
 from __future__ import annotations
 
 import ast
+import base64
 import difflib
 import hashlib
 import io
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 PROJECT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = PROJECT / "notebooks"
 RECORDS = PROJECT / "book" / "records"
+PICTURE = PROJECT / "book" / "_static" / "practice.png"  # the README's picture of a result
+PICTURE_PAGE, PICTURE_ALT = "04_practice/sentiment", "Accuracy on the test rows"
 TAGS = {
     "parameters",
     "hide-input",
@@ -105,10 +108,16 @@ def read_parameters(page: str) -> list[Setting]:
     Raises:
         PageError: a line that is not `name: type = literal  # meaning`.
     """
-    code = [cell for cell in read_source(page).cells if cell.cell_type == "code"]
-    if not code or "parameters" not in tags(code[0]):
-        raise PageError(f"{page}: the first code cell must have the tag 'parameters'.")
-    return parse_parameters(code[0].source, where=page)
+    # Read as text: a wrong value is refused well within the time that importing jupytext takes.
+    text = source_path(page).read_text(encoding="utf-8")
+    cells = re.split(r"^# %%(.*)$", text, flags=re.MULTILINE)
+    for header, source in zip(cells[1::2], cells[2::2], strict=True):
+        if "[markdown]" in header or "[raw]" in header:
+            continue
+        if '"parameters"' not in header:
+            break
+        return parse_parameters(source.strip(), where=page)
+    raise PageError(f"{page}: the first code cell must have the tag 'parameters'.")
 
 
 def parse_parameters(source: str, *, where: str = "parameters") -> list[Setting]:
@@ -130,7 +139,9 @@ def parse_parameters(source: str, *, where: str = "parameters") -> list[Setting]
     settings = []
     for statement in ast.parse(source).body:
         place = f"{where}, line {statement.lineno} of the parameters cell"
-        form = f"{place}: expected 'name: type = literal  # meaning', got {ast.unparse(statement)!r}"
+        form = (
+            f"{place}: expected 'name: type = literal  # meaning', got {ast.unparse(statement)!r}"
+        )
         if not isinstance(statement, ast.AnnAssign) or statement.value is None:
             raise PageError(form)
         name, kind = ast.unparse(statement.target), ast.unparse(statement.annotation)
@@ -250,7 +261,9 @@ def publish(
         report(f"{page}: executing …")
         digest, started = page_digest(page), time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
-            executed = execute(page, {}, Path(folder) / "output.ipynb", cwd=source_path(page).parent)
+            executed = execute(
+                page, {}, Path(folder) / "output.ipynb", cwd=source_path(page).parent
+            )
         seconds = time.perf_counter() - started
         clean_notebook(executed)
         executed.metadata["book"] = {
@@ -260,9 +273,21 @@ def publish(
             "device": device_name(),
         }
         write_notebook(executed, published_path(page))
+        if page == PICTURE_PAGE:
+            PICTURE.write_bytes(picture(executed))
         report(f"{page}: published after {seconds:.0f} s")
         done.append(page)
     return done
+
+
+def picture(notebook: NotebookNode) -> bytes:
+    """The figure of a published practice page that the README shows, as PNG."""
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            alt = output.get("metadata", {}).get("image/png", {}).get("alt", "")
+            if alt.startswith(PICTURE_ALT):
+                return base64.b64decode(output["data"]["image/png"])
+    raise PageError(f"{PICTURE_PAGE}: no figure whose alt text begins with {PICTURE_ALT!r}.")
 
 
 def execute(
@@ -287,12 +312,35 @@ def execute(
             output,
             parameters=parameters,
             cwd=cwd or Path.cwd(),
-            progress_bar={"desc": page, "unit": " cells", "ncols": 78, "bar_format": BAR},
+            progress_bar={"desc": page, "unit": " cells", "ncols": 96, "bar_format": BAR},
             kernel_name="python3",
+            engine_name=_engine(),
         )
 
 
-BAR = "{desc} {bar} {n_fmt}/{total_fmt}{unit}, {elapsed} so far"
+BAR = "{desc:<42.42} {bar} {n_fmt}/{total_fmt}{unit}, {elapsed}"
+
+
+def _engine() -> str:
+    """Papermill's engine with one thing added: the progress bar names the section that runs."""
+    from papermill.engines import NBClientEngine, papermill_engines
+
+    class SectionEngine(NBClientEngine):
+        @classmethod
+        def execute_managed_notebook(cls, nb_man, kernel_name, **options):
+            start = nb_man.cell_start
+
+            def cell_start(cell, cell_index=None, **rest):
+                heading = re.match(r"#+ (.+)", cell.source)
+                if cell.cell_type == "markdown" and heading and nb_man.pbar is not None:
+                    nb_man.pbar.set_description_str(heading[1])
+                return start(cell, cell_index=cell_index, **rest)
+
+            nb_man.cell_start = cell_start
+            return super().execute_managed_notebook(nb_man, kernel_name, **options)
+
+    papermill_engines.register("sections", SectionEngine)
+    return "sections"
 
 
 def clean_notebook(notebook: NotebookNode) -> None:
@@ -353,7 +401,7 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-# ----------------------------------------------------------------------------------------- contract
+# ---------------------------------------------------------------------------------------- contract
 
 
 def problems(page: str) -> list[str]:

@@ -35,9 +35,13 @@ MARKERS = ["o", "s", "D", "^", "v", "P", "X"]
 def style():
     """The book's look, inside a `with` block only."""
     palette = sns.color_palette("colorblind")
-    with sns.axes_style("whitegrid"), sns.plotting_context("notebook"), plt.rc_context(STYLE):
-        with sns.color_palette(palette):
-            yield palette
+    with (
+        sns.axes_style("whitegrid"),
+        sns.plotting_context("notebook"),
+        plt.rc_context(STYLE),
+        palette,
+    ):
+        yield palette
 
 
 def show(figure: Figure, alt: str) -> None:
@@ -176,7 +180,8 @@ def by_size(frame: pd.DataFrame, *, title: str, ylabel: str) -> None:
         axes.set(title=title, xlabel="training rows (log scale)", ylabel=ylabel)
         axes.legend()
     facts = "; ".join(
-        f"{method}: " + ", ".join(f"{row.value:.2f} at {row.rows} rows" for row in part.itertuples())
+        f"{method}: "
+        + ", ".join(f"{row.value:.2f} at {row.rows} rows" for row in part.itertuples())
         for method, part in frame.groupby("method", sort=False)
     )
     show(figure, f"{title}. Lines with 95 % bands. {facts}.")

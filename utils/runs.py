@@ -63,9 +63,7 @@ def run_page(page: str, given: Mapping[str, object], *, folder: Path | None = No
     words = [f"-p {shlex.quote(f'{name}={value}')}" for name, value in parameters.items()]
     os.environ[COMMAND] = " ".join(["python -m utils run", page, *words])
     try:
-        notebooks.execute(
-            page, {**parameters, "output_dir": str(folder)}, folder / "output.ipynb"
-        )
+        notebooks.execute(page, {**parameters, "output_dir": str(folder)}, folder / "output.ipynb")
     except PapermillExecutionError as error:
         raise RunError(
             f"{page} failed in code cell {error.exec_count}: {error.ename}: {error.evalue}\n"
@@ -152,7 +150,7 @@ def record(
 
 
 def commit() -> str:
-    """The commit of the project, with `+` after it where files differ from it; empty outside git."""
+    """The commit of the project, `+` after it where files differ from it; empty outside git."""
     answer = subprocess.run(
         ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
         cwd=notebooks.PROJECT,

@@ -17,7 +17,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 
 SCALARS = {"str": str, "int": int, "float": float, "bool": bool}
-SCALAR_NAMES = {"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false"}
+SCALAR_NAMES = {
+    "str": "text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+}
 INTERVAL = re.compile(r"([\[(])\s*([^,\s\])]*)\s*,\s*([^,\s\])]*)\s*([\])])$")
 CHOICES = re.compile(r"\{([^{}]+)\}$")
 
@@ -148,12 +153,12 @@ def unknown_name(name: str, known: Iterable[str]) -> str:
     """The sentence that refuses an unknown name and offers the nearest one.
 
     >>> unknown_name("learningrate", ["learning_rate", "epochs"])
-    "there is no parameter 'learningrate'; did you mean 'learning_rate'? (all: epochs, learning_rate)"
+    "there is no parameter 'learningrate'; did you mean 'learning_rate'? (epochs, learning_rate)"
     """
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else "."
-    return f"there is no parameter {name!r}{hint} (all: {', '.join(names)})"
+    return f"there is no parameter {name!r}{hint} ({', '.join(names)})"
 
 
 def _setting(default: object, meaning: str, limits: str = "") -> object:

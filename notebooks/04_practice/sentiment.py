@@ -110,9 +110,19 @@ pd.options.display.max_colwidth = 110
 # `NameError`; they are added here.
 
 # %%
-train_texts = ["This is a great book", "The plot is interesting", "I love this movie", "The story is boring"]
+train_texts = [
+    "This is a great book",
+    "The plot is interesting",
+    "I love this movie",
+    "The story is boring",
+]
 train_labels = [1, 1, 1, 0]  # 1: positive, 0: negative
-test_texts = ["This is a great movie", "The music is amazing", "I hate this book", "The characters are interesting"]
+test_texts = [
+    "This is a great movie",
+    "The music is amazing",
+    "I hate this book",
+    "The characters are interesting",
+]
 test_labels = [1, 1, 0, 1]  # missing from the script
 
 # %% [markdown]
@@ -129,6 +139,7 @@ print("possible accuracies:", [hits / len(test_texts) for hits in range(len(test
 # between two possible values. The words of the test sentences are the next problem: the vocabulary is
 # made from the training sentences, and the script drops every word that is not in it.
 
+
 # %%
 def make_vocabulary(texts):
     words = sorted({word for text in texts for word in text.lower().split()})
@@ -143,6 +154,7 @@ for text in test_texts:
 # The words in brackets vanish, and among them are the ones that decide: *amazing* and *hate*. What
 # is left cannot tell the classes apart. Here is the script's network in PyTorch, with an entry for
 # unknown words and a seed. It has no pretrained part: every weight starts at random.
+
 
 # %%
 class WordLSTM(torch.nn.Module):
@@ -162,6 +174,7 @@ class WordLSTM(torch.nn.Module):
 def to_numbers(texts, vocabulary, length):
     rows = [[vocabulary.get(word, 1) for word in text.lower().split()][:length] for text in texts]
     return torch.tensor([[0] * (length - len(row)) + row for row in rows])  # padded on the left
+
 
 # %%
 def train_lstm(texts, labels, validation=None, *, length, passes, rate=1e-2, size=32, seed=0):
@@ -187,6 +200,7 @@ def train_lstm(texts, labels, validation=None, *, length, passes, rate=1e-2, siz
             best, state = hits, {k: v.clone() for k, v in network.state_dict().items()}
     network.load_state_dict(state)
     return network, predict
+
 
 # %% [markdown]
 # We train it thirty times, changing nothing but the seed. Expect the accuracy to jump between the
@@ -233,7 +247,9 @@ dataset.train.head(8)
 # %%
 base = models.resolve(model)
 tokenizer = models.load_tokenizer(base.path)
-pair = pd.DataFrame({"text": ["Not bad at all", "Unwatchable"], "label": [task.labels[-1], task.labels[0]]})
+pair = pd.DataFrame(
+    {"text": ["Not bad at all", "Unwatchable"], "label": [task.labels[-1], task.labels[0]]}
+)
 examples = task.encode(tokenizer, pair, max_length)
 for example in examples:
     print(tokenizer.convert_ids_to_tokens(example["input_ids"]), example["input_ids"])
@@ -286,10 +302,12 @@ def solve(way, train_and_predict):
     costs[way] = {"trainable": trainable, "seconds": seconds, "MB": memory["peak_bytes"] / 1e6}
     print(f"{way}: accuracy {results[way]['accuracy']['value']:.3f} after {seconds:.0f} s")
 
+
 # %% [markdown]
 # **Baselines first.** The commonest label; word counts with logistic regression, which knows which
 # words occur but not their order; and the network of section 1, now with hundreds of reviews, a
 # validation set and the best epoch kept. It reads the words in order, but has to learn them all.
+
 
 # %%
 def solve_majority():
@@ -333,7 +351,10 @@ def solve_finetune(method, **changes):
     return guess, tuned[method].parameters[0]
 
 
-solve("frozen", lambda: solve_finetune("frozen", learning_rate=frozen_learning_rate, epochs=frozen_epochs))
+solve(
+    "frozen",
+    lambda: solve_finetune("frozen", learning_rate=frozen_learning_rate, epochs=frozen_epochs),
+)
 
 # %%
 solve("lora", lambda: solve_finetune("lora", learning_rate=lora_learning_rate))
@@ -347,12 +368,15 @@ solve("full", lambda: solve_finetune("full"))
 # One row a way. *Trainable* counts parameters; *seconds* and *MB* (peak memory: of the GPU, or of the
 # whole process on a CPU) belong to the machine that executed this page.
 
+
 # %%
 def with_interval(interval):
     return f"{interval['value']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]"
 
 
-table = pd.DataFrame({way: {m: with_interval(v) for m, v in found.items()} for way, found in results.items()})
+table = pd.DataFrame(
+    {way: {m: with_interval(v) for m, v in found.items()} for way, found in results.items()}
+)
 table.T.join(pd.DataFrame(costs).T.round(0).astype(int))
 
 # %% tags=["hide-input"]
@@ -485,6 +509,7 @@ pd.DataFrame({"text": sentences} | pd.DataFrame(again.predict(sentences)).to_dic
 # on the embedded rows alone was measured on 1,000 of these sentences that it had never seen the like of.
 # The table is read from the records of those runs, which are part of the project.
 
+
 # %%
 def story(entry):
     there = entry["transfer"] or {"name": "", "metrics": {"accuracy": {"value": np.nan}}}
@@ -536,7 +561,9 @@ if transfer:
 part = replace(dataset, train=sample_rows(dataset.train, 64, seed=seed))
 for rate in (config.learning_rate, min(1.0, 100 * config.learning_rate)):
     trial = finetune(task, part, config.replace(learning_rate=rate), model=model, report=None)
-    print(f"rate {rate:g}: training loss by epoch", [round(e["train_loss"], 2) for e in trial.history])
+    print(
+        f"rate {rate:g}: training loss by epoch", [round(e["train_loss"], 2) for e in trial.history]
+    )
 
 # %% [markdown]
 # **2.** Give every training row a random label and train the head on the frozen body again. Which
@@ -547,8 +574,14 @@ rng = np.random.default_rng(seed)
 shuffled = dataset.train.assign(label=rng.permutation(dataset.train["label"].to_numpy()))
 setting = config.replace(method="frozen", learning_rate=frozen_learning_rate)
 trial = finetune(task, replace(dataset, train=shuffled), setting, model=model, report=None)
-print("with shuffled labels:", with_interval(interval_of(
-    np.array([row["label"] for row in trial.predict(dataset.test)], dtype=str), truth)["accuracy"]))
+print(
+    "with shuffled labels:",
+    with_interval(
+        interval_of(
+            np.array([row["label"] for row in trial.predict(dataset.test)], dtype=str), truth
+        )["accuracy"]
+    ),
+)
 print("majority:", with_interval(results["majority"]["accuracy"]))
 
 # %% [markdown]
