@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import re
 import unicodedata
@@ -27,6 +28,7 @@ import pandas as pd
 EMBEDDED = Path(__file__).resolve().parents[1] / "notebooks" / "data"
 SUFFIXES = {".csv": ",", ".tsv": "\t", ".jsonl": None, ".json": None}
 SPLITS = ("train", "validation", "test")
+LINE = "\0line"  # column that holds the line of a row until the row is checked
 # What a hub calls its validation split, in the order of preference.
 VALIDATION_NAMES = ("validation", "valid", "dev")
 VALIDATION_SHARE = 0.1  # share of the training rows kept aside to choose the epoch
@@ -274,7 +276,7 @@ def _read_folder(folder: Path) -> dict[str, tuple[str, pd.DataFrame]]:
 
 
 def _read_file(path: Path) -> pd.DataFrame:
-    """Read a file of rows as strings, with the line of each row in the column `line`."""
+    """Read a file of rows as strings, with the line of each row in the column `LINE`."""
     try:
         content = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
@@ -296,7 +298,8 @@ def _read_file(path: Path) -> pd.DataFrame:
 
 
 def _csv_rows(path: Path, content: str, separator: str) -> list[dict[str, object]]:
-    reader = csv.reader(content.splitlines(keepends=True), delimiter=separator, strict=True)
+    # StringIO breaks lines at \n and \r only; str.splitlines also at characters inside a text.
+    reader = csv.reader(io.StringIO(content, newline=""), delimiter=separator, strict=True)
     rows: list[dict[str, object]] = []
     header: list[str] = []
     start = 1
@@ -311,7 +314,7 @@ def _csv_rows(path: Path, content: str, separator: str) -> list[dict[str, object
                     'line break must stand in double quotes, "…".'
                 )
             elif values:
-                rows.append(dict(zip(header, values, strict=True)) | {"line": start})
+                rows.append(dict(zip(header, values, strict=True)) | {LINE: start})
             start = reader.line_num + 1
     except csv.Error as error:
         raise DataError(
@@ -337,7 +340,7 @@ def _json_rows(path: Path, content: str) -> list[dict[str, object]]:
                 f"{path}, line {number}: a {type(row).__name__} where one object a line is "
                 'expected, like {"text": "…", "label": "…"}.'
             )
-        rows.append(row | {"line": number})
+        rows.append(row | {LINE: number})
     return rows
 
 
@@ -365,7 +368,7 @@ def _read_hub(source: str) -> dict[str, tuple[str, pd.DataFrame]]:
             if isinstance(feature, datasets.ClassLabel):
                 # -1 is the hub's mark for a row without a label.
                 frame[column] = [feature.int2str(v) if v >= 0 else "" for v in frame[column]]
-        found[split] = (f"{source}, split {name}", frame.assign(line=range(1, len(frame) + 1)))
+        found[split] = (f"{source}, split {name}", frame.assign(**{LINE: range(1, len(frame) + 1)}))
     if "train" not in found:
         raise DataError(f"data {source!r} has the splits {', '.join(loaded)}, but no 'train'.")
     return found
@@ -380,7 +383,7 @@ def _check_split(
     """Return the frame with string columns `text` and `label` first, or say what is wrong."""
     for role, column in (("text", text_column), ("label", label_column)):
         if column not in frame.columns:
-            have = ", ".join(str(name) for name in frame.columns if name != "line")
+            have = ", ".join(str(name) for name in frame.columns if name != LINE)
             raise DataError(
                 f"{where}: no column {column!r}; the columns are {have}. "
                 f"Name the right one with {role}_column."
@@ -388,14 +391,14 @@ def _check_split(
     columns = {}
     for role, column in (("text", text_column), ("label", label_column)):
         values = [_as_text(value) for value in frame[column]]
-        for value, line in zip(values, frame["line"], strict=True):
+        for value, line in zip(values, frame[LINE], strict=True):
             if not value:
                 raise DataError(
                     f"{where}, line {line}, column {column!r}: the {role} is empty. "
                     "Fill it in or delete the row."
                 )
         columns[role] = pd.array(values, dtype="str")
-    rest = frame.drop(columns=["line", *{text_column, label_column, "text", "label"} & set(frame)])
+    rest = frame.drop(columns=[LINE, *{text_column, label_column, "text", "label"} & set(frame)])
     checked = pd.DataFrame(columns)
     for name in rest.columns:
         checked[name] = rest[name].to_numpy()
@@ -451,6 +454,11 @@ def _folded(texts: pd.Series) -> pd.Series:
 
 def _check_labels(name: str, train: pd.DataFrame) -> None:
     counts = train["label"].value_counts()
+    if len(counts) == 0:
+        raise DataError(
+            f"{name}: every training row has the text of a test or validation row, so none is left "
+            "to train on. Give other rows to train on."
+        )
     if len(counts) < 2:
         raise DataError(
             f"{name}: every training row has the label {counts.index[0]!r}. A classifier needs "

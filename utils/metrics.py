@@ -175,6 +175,15 @@ def bootstrap(
     }
 
 
+def in_words(interval: Interval) -> str:
+    """A value and its interval as they stand in tables.
+
+    >>> in_words({"value": 0.5, "low": 0.25, "high": 0.75})
+    '0.500 [0.250, 0.750]'
+    """
+    return f"{interval['value']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]"
+
+
 def accuracy(predictions: np.ndarray, references: np.ndarray) -> float:
     """`Accuracy` without the module around it, quick enough to be called a thousand times."""
     return float(np.mean(predictions == references))

@@ -150,14 +150,17 @@ def load_model(
     if pad_token_id is not None:
         head = head | {"pad_token_id": pad_token_id}
     with quiet():
-        return getattr(transformers, auto_class).from_pretrained(
+        model, found = getattr(transformers, auto_class).from_pretrained(
             path,
             **head,
             dtype=torch.float32,
             use_safetensors=True,
             trust_remote_code=False,
             ignore_mismatched_sizes=True,
+            output_loading_info=True,
         )
+    model.random_modules = sorted({key.rpartition(".")[0] for key in found["missing_keys"]})
+    return model
 
 
 @contextmanager
@@ -208,11 +211,25 @@ def choose_trainable(
             lora_alpha=lora_alpha,
             lora_dropout=lora_dropout,
             target_modules="all-linear",
+            modules_to_save=_whole_modules(model),
         )
-        model = peft.get_peft_model(model, config)
+        with quiet():
+            model = peft.get_peft_model(model, config)
     elif method != "full":
         raise ValueError(f"method {method!r}; expected full, lora or frozen.")
     return model
+
+
+def _whole_modules(model: PreTrainedModel) -> list[str]:
+    """What LoRA trains and saves whole: all of the head, and what started at random in the body.
+
+    The second matters for a folder without, say, a pooler: its random start is not stored anywhere,
+    so a saved update of it could not be added to the same weights again.
+    """
+    body = model.base_model
+    head = [n for n, part in model.named_children() if part is not body and [*part.parameters()]]
+    random = getattr(model, "random_modules", [])
+    return head + [n for n in random if n.startswith(f"{model.base_model_prefix}.")]
 
 
 def train_mode(model: PreTrainedModel) -> None:

@@ -130,6 +130,13 @@ def parse_parameters(source: str, *, where: str = "parameters") -> list[Setting]
     >>> found.type, found.default, found.meaning, found.limits
     ('int', 8, 'rows to use', '[1, )')
     """
+    try:
+        statements = ast.parse(source).body
+    except SyntaxError as error:
+        raise PageError(
+            f"{where}, line {error.lineno} of the parameters cell: expected "
+            f"'name: type = literal  # meaning', got {(error.text or '').strip()!r}"
+        ) from None
     comments = {
         token.start[0]: token.string.lstrip("# ")
         for token in tokenize.generate_tokens(io.StringIO(source).readline)
@@ -137,7 +144,7 @@ def parse_parameters(source: str, *, where: str = "parameters") -> list[Setting]
     }
     shared = {setting.name: setting for setting in config_settings()}
     settings = []
-    for statement in ast.parse(source).body:
+    for statement in statements:
         place = f"{where}, line {statement.lineno} of the parameters cell"
         form = (
             f"{place}: expected 'name: type = literal  # meaning', got {ast.unparse(statement)!r}"
@@ -274,6 +281,7 @@ def publish(
         }
         write_notebook(executed, published_path(page))
         if page == PICTURE_PAGE:
+            PICTURE.parent.mkdir(parents=True, exist_ok=True)
             PICTURE.write_bytes(picture(executed))
         report(f"{page}: published after {seconds:.0f} s")
         done.append(page)
@@ -357,11 +365,24 @@ def clean_notebook(notebook: NotebookNode) -> None:
             del cell.metadata["tags"]
         if cell.cell_type == "code":
             cell.execution_count = None
+            cell.outputs = merge_streams(cell.outputs)
             for output in cell.outputs:
                 output.pop("execution_count", None)
                 if output.output_type == "execute_result":
                     output["execution_count"] = None
     move_alt_texts(notebook)
+
+
+def merge_streams(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """Join what a cell printed in pieces, which differ from run to run, into one piece a stream."""
+    merged: list[NotebookNode] = []
+    for output in outputs:
+        last = merged[-1] if merged else {}
+        if output.output_type == "stream" and output.name == last.get("name"):
+            last["text"] += output.text
+        else:
+            merged.append(output)
+    return merged
 
 
 def move_alt_texts(notebook: NotebookNode) -> None:

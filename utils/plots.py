@@ -37,7 +37,6 @@ def style():
     palette = sns.color_palette("colorblind")
     with (
         sns.axes_style("whitegrid"),
-        sns.plotting_context("notebook"),
         plt.rc_context(STYLE),
         palette,
     ):
@@ -74,7 +73,9 @@ def curves(history: Sequence[Mapping[str, float]], *, score: str, title: str) ->
         left.legend()
         right.plot(frame["epoch"], frame[score], marker="s", color=palette[1], linestyle="--")
         right.axvline(best["epoch"], color="0.5", linewidth=1)
-        right.set(title=f"Validation {score}", xlabel="epoch", ylabel=score)
+        # At least a tenth of height, so that a difference of one row does not look like a cliff.
+        low, high = frame[score].min() - 0.05, frame[score].max() + 0.05
+        right.set(title=f"Validation {score}", xlabel="epoch", ylabel=score, ylim=(low, high))
         for axes in (left, right):
             axes.set_xticks(frame["epoch"])
         figure.suptitle(title)

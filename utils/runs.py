@@ -51,10 +51,10 @@ def run_page(page: str, given: Mapping[str, object], *, folder: Path | None = No
         PageError, SettingError: before a kernel starts, for what does not exist or does not fit.
         RunError: a cell failed; the executed notebook is in the folder all the same.
     """
-    from papermill.exceptions import PapermillExecutionError
-
     page = notebooks.page_name(page)
     parameters = notebooks.check_parameters(page, dict(given))
+    from papermill.exceptions import PapermillExecutionError  # slow; only after the check
+
     folder = (folder or RUNS / page / run_digest(page, parameters)).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RESULT).unlink(missing_ok=True)
@@ -111,7 +111,8 @@ def record(
     """
     import torch
 
-    for name, values in {**baselines, "metrics": metrics}.items():
+    moved = transfer["metrics"] if transfer else {}
+    for name, values in {**baselines, "metrics": metrics, "transfer": moved}.items():
         for metric, interval in values.items():
             numbers = [interval.get(key, math.nan) for key in ("value", "low", "high")]
             if not all(math.isfinite(number) for number in numbers):
@@ -183,10 +184,9 @@ def result_table(result: Mapping) -> pd.DataFrame:
     """One row for each way of solving the task in a result, baselines first, then the model."""
     import pandas as pd
 
+    from utils.metrics import in_words
+
     rows = {**result["baselines"], result["method"]: result["metrics"]}
     names = list(result["metrics"])
-    cells = {
-        way: [f"{v[n]['value']:.3f}  [{v[n]['low']:.3f}, {v[n]['high']:.3f}]" for n in names]
-        for way, v in rows.items()
-    }
+    cells = {way: [in_words(values[name]) for name in names] for way, values in rows.items()}
     return pd.DataFrame.from_dict(cells, orient="index", columns=names)

@@ -67,7 +67,11 @@ class Setting:
         if isinstance(value, str):
             text = value.strip()
             try:
-                value = ast.literal_eval(text) if text.startswith("[") else text.split(",")
+                value = (
+                    ast.literal_eval(text)
+                    if text.startswith("[")
+                    else [item.strip() for item in text.split(",")]
+                )
             except (ValueError, SyntaxError):
                 raise self._refusal(value) from None
         if not isinstance(value, list | tuple):
@@ -123,7 +127,7 @@ def _coerce(value: object, kind: str) -> object | None:
         if kind == "int":
             return int(value) if isinstance(value, int | str) else None
         number = float(value) if isinstance(value, int | float | str) else math.nan
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None
 

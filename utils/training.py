@@ -143,7 +143,8 @@ def load(folder: str | Path, *, device: str = "auto") -> Finetuned:
                 f"found here has {found.digest[:12]}…. Give it the base model it was trained on."
             )
         base = found
-        model = peft.PeftModel.from_pretrained(make(found.path), folder)
+        with models.quiet():
+            model = peft.PeftModel.from_pretrained(make(found.path), folder)
     else:
         model = make(folder)
     known = {name: description[name] for name in ("history", "steps", "best_epoch", "seconds")}
@@ -184,11 +185,13 @@ def finetune(
         ModelError: the base model cannot be used.
     """
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
     from accelerate.utils import set_seed
 
     started = time.perf_counter()
     set_seed(config.seed)
     device = choose_device(config.device)
+    AcceleratorState._reset_state(reset_partial_state=True)  # else the first device stays for all
     accelerator = Accelerator(cpu=device.type == "cpu")
     if accelerator.num_processes > 1:
         raise TrainingError("finetune() runs in one process; start it without a launcher.")
