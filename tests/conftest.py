@@ -51,7 +51,7 @@ def no_network(request, monkeypatch):
 
 
 def save_bert(folder: Path, *, dropout: float = 0.0, pooler: bool = True, seed: int = 0) -> Path:
-    """A BERT of 2 layers, 32 wide; its weights are large enough that a random body mixes words."""
+    """A BERT of 2 layers, 32 wide."""
     import torch
     from transformers import BertConfig, BertModel
 
@@ -64,7 +64,7 @@ def save_bert(folder: Path, *, dropout: float = 0.0, pooler: bool = True, seed: 
         max_position_embeddings=64,
         hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=dropout,
-        initializer_range=0.2,
+        initializer_range=0.05,
     )
     torch.manual_seed(seed)
     save(BertModel(config, add_pooling_layer=pooler), word_tokenizer(folder), folder)
@@ -84,6 +84,7 @@ def save_distilbert(folder: Path) -> Path:
         n_heads=2,
         hidden_dim=64,
         max_position_embeddings=64,
+        initializer_range=0.2,
     )
     save(DistilBertModel(config), word_tokenizer(folder), folder)
     return folder
@@ -102,6 +103,7 @@ def save_deberta(folder: Path) -> Path:
         num_attention_heads=2,
         intermediate_size=64,
         max_position_embeddings=64,
+        initializer_range=0.2,
         relative_attention=True,
         position_buckets=16,
         pos_att_type=["p2c", "c2p"],
@@ -124,6 +126,7 @@ def save_gpt2(folder: Path) -> Path:
         n_layer=2,
         n_head=2,
         n_positions=64,
+        initializer_range=0.2,
         bos_token_id=end,
         eos_token_id=end,
     )
@@ -147,6 +150,7 @@ def save_roberta(folder: Path) -> Path:
         max_position_embeddings=66,
         type_vocab_size=1,
         pad_token_id=1,
+        initializer_range=0.2,
     )
     save(RobertaModel(config), RobertaTokenizer(vocab=numbers, merges=[]), folder)
     return folder
@@ -188,7 +192,7 @@ FAMILIES = {
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory):
-    """`tiny_model("gpt2")`: the folder of a tiny checkpoint of that family; do not write into it."""
+    """`tiny_model("gpt2")`: folder of a tiny checkpoint of that family; do not write into it."""
     made = {}
 
     def make(family: str) -> Path:

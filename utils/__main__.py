@@ -11,7 +11,7 @@ from pathlib import Path
 def main(words: list[str] | None = None) -> int:
     """Do what the command line says; return the exit status: 0 done, 1 failed, 2 refused."""
     options = parser().parse_args(words)
-    from utils import notebooks, runs
+    from utils import notebooks, runs, site
     from utils.settings import SettingError
 
     try:
@@ -19,7 +19,7 @@ def main(words: list[str] | None = None) -> int:
     except (notebooks.PageError, SettingError) as error:
         print(error, file=sys.stderr)
         return 2
-    except runs.RunError as error:
+    except (runs.RunError, site.SiteError) as error:
         print(error, file=sys.stderr)
         return 1
 

@@ -246,7 +246,7 @@ def _is_path(source: str) -> bool:
 
 
 def _read_path(path: Path) -> dict[str, tuple[str, pd.DataFrame]]:
-    if path.is_dir():
+    if path.is_dir() or not (path.suffix or path.exists()):
         return _read_folder(path)
     if path.suffix.lower() not in SUFFIXES:
         raise DataError(

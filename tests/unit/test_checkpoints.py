@@ -49,9 +49,14 @@ def test_an_existing_folder_is_replaced_whole(saved, tmp_path):
 
 def test_an_error_while_writing_leaves_the_old_folder_and_nothing_else(saved, tmp_path):
     before = names(tmp_path)
-    with pytest.raises(RuntimeError, match="disk full"), write_folder(saved) as new:
-        (new / "a.txt").write_text("half")
-        raise RuntimeError("disk full")
+
+    def write():
+        with write_folder(saved) as new:
+            (new / "a.txt").write_text("half")
+            raise RuntimeError("disk full")
+
+    with pytest.raises(RuntimeError, match="disk full"):
+        write()
     assert names(tmp_path) == before
     assert (saved / "a.txt").read_text() == "alpha"
     verify_folder(saved)

@@ -101,7 +101,7 @@ def test_values_come_back_in_their_type(kind, given, typed):
     ],
 )
 def test_wrong_types_are_refused(kind, given):
-    with pytest.raises(SettingError, match="x = .* is not accepted"):
+    with pytest.raises(SettingError, match=r"x = .* is not accepted"):
         setting(kind).check(given)
 
 

@@ -53,7 +53,12 @@ def test_encode_numbers_are_lines_of_the_vocabulary_file(tokenizer, tiny_bert):
 
 def test_encode_cuts_at_max_length_and_keeps_the_marks(tokenizer):
     example = TASK.encode(tokenizer, ROWS[:1], max_length=4)[0]
-    assert tokenizer.convert_ids_to_tokens(example["input_ids"]) == ["[CLS]", "the", "film", "[SEP]"]
+    assert tokenizer.convert_ids_to_tokens(example["input_ids"]) == [
+        "[CLS]",
+        "the",
+        "film",
+        "[SEP]",
+    ]
 
 
 def test_encode_without_labels(tokenizer):
