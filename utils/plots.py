@@ -94,7 +94,8 @@ def confusion(table: np.ndarray, labels: Sequence[str], *, title: str) -> None:
         table: counts, (C, C), as `metrics.confusion` gives them.
     """
     with style():
-        figure, axes = plt.subplots(figsize=(1.9 + 0.9 * len(labels), 1.5 + 0.8 * len(labels)))
+        side = min(0.85 * len(labels), 9)
+        figure, axes = plt.subplots(figsize=(1.9 + side, 1.5 + side))
         sns.heatmap(
             table, annot=True, fmt="d", cmap="crest", cbar=False, square=True, linewidths=1,
             xticklabels=labels, yticklabels=labels, ax=axes,

@@ -107,3 +107,26 @@ def test_the_block_blocks(tmp_path):
     )
     assert "network blocked" in done.stderr
     assert "192.0.2.1" in (tmp_path / "blocked.log").read_text(encoding="utf-8")
+
+
+def test_a_readers_own_file_runs_unchanged(tmp_path):
+    """Three classes, numbers as labels, columns of other names, no test file, no grouping columns."""
+    from utils import runs
+
+    opinions = {"1": "dreadful, never again", "3": "middling, nothing special", "5": "a real joy"}
+    places = ["the bakery", "our hotel", "this kettle", "the museum", "that ferry", "her novel"]
+    rows = [
+        f'"{place} on day {day}: {opinion}",{stars}'
+        for day in range(4)
+        for place in places
+        for stars, opinion in opinions.items()
+    ]
+    file = tmp_path / "mine.csv"
+    file.write_text("\n".join(["review,stars", *rows]) + "\n", encoding="utf-8")
+    given = {"data": str(file), "text_column": "review", "label_column": "stars"}
+    page = "04_practice/sentiment"
+    folder = runs.run_page(page, SMOKE[page] | given, folder=tmp_path / "run")
+    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    assert result["data"]["name"] == "mine.csv"
+    assert result["data"]["labels"] == ["1", "3", "5"]
+    assert result["command"].startswith(f"python -m utils run {page} -p ")
