@@ -2,7 +2,8 @@
 
 `write_folder` fills a temporary folder beside its target, lists every file with size and sha256 in
 `manifest.json`, flushes all to disk and only then renames it. `verify_folder` reads the list back.
-A process killed at any moment leaves the old folder, or the new one, never a mixture.
+A process killed at any moment leaves the old folder or the new one, never a mixture; one killed
+between moving the old folder aside and the new one in is repaired when either function looks next.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ def write_folder(target: Path) -> Iterator[Path]:
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
+    _recover(target)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         yield temporary
@@ -42,15 +44,27 @@ def write_folder(target: Path) -> Iterator[Path]:
             _flush(file)
         _flush(temporary)
         if target.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
-            target.rename(old / target.name)
-            temporary.rename(target)
+            old = target.with_name(f".{target.name}.old")
+            shutil.rmtree(old, ignore_errors=True)
+            target.rename(old)
+            try:
+                temporary.rename(target)
+            except OSError:
+                old.rename(target)
+                raise
             shutil.rmtree(old)
         else:
             temporary.rename(target)
         _flush(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _recover(target: Path) -> None:
+    """Bring back a folder whose replacement was killed between its two renames."""
+    old = target.with_name(f".{target.name}.old")
+    if old.exists() and not target.exists():
+        old.rename(target)
 
 
 def write_file(path: Path, text: str) -> None:
@@ -73,6 +87,7 @@ def verify_folder(folder: Path) -> None:
         CheckpointError: naming the first file that is missing or differs.
     """
     folder = Path(folder)
+    _recover(folder)
     if not (folder / MANIFEST).exists():
         state = "has no manifest.json" if folder.is_dir() else "does not exist"
         raise CheckpointError(f"{folder}: the folder {state}; give a folder that save() wrote.")

@@ -307,6 +307,9 @@ def _csv_rows(path: Path, content: str, separator: str) -> list[dict[str, object
         for values in reader:
             if not header:
                 header = [name.strip() for name in values]
+                twice = sorted({name for name in header if header.count(name) > 1})
+                if twice:
+                    raise DataError(f"{path}, line 1: two columns are called {_listed(twice)}.")
             elif values and len(values) != len(header):
                 raise DataError(
                     f"{path}, line {start}: {len(values)} fields where the header has "
@@ -422,19 +425,20 @@ def _finish(name: str, splits: dict[str, pd.DataFrame], *, seed: int) -> Data:
             f"No test file: {len(splits['test'])} rows were drawn for it (seed {seed}, every "
             "label keeps its share)."
         )
-    held_out = set(_folded(splits["test"]["text"]))
-    if "validation" in splits:
-        held_out |= set(_folded(splits["validation"]["text"]))
-    leaks = _folded(train["text"]).isin(held_out)
-    if leaks.any():
-        train = train[~leaks].reset_index(drop=True)
-        notes.append(
-            f"{int(leaks.sum())} training rows had the text of a test or validation row and were "
-            "taken out of the training rows."
-        )
-        _check_labels(name, train)
     if "validation" not in splits:
         train, splits["validation"] = split_rows(train, VALIDATION_SHARE, seed=seed)
+    test = _folded(splits["test"])
+    validation, leaks = _without(splits["validation"], test)
+    splits["validation"] = validation
+    train, more = _without(train, test | _folded(validation))
+    if leaks + more:
+        notes.append(
+            f"{more} training and {leaks} validation rows had the text of a row that is kept for "
+            "measuring, and were taken out."
+        )
+        _check_labels(name, train, least=1)
+        if validation.empty:
+            raise DataError(f"{name}: every validation row has the text of a test row.")
     known = set(train["label"])
     for split in ("validation", "test"):
         unknown = sorted(set(splits[split]["label"]) - known)
@@ -448,11 +452,22 @@ def _finish(name: str, splits: dict[str, pd.DataFrame], *, seed: int) -> Data:
     return Data(name=name, **frames, digest=digest_rows(frames.values()), notes=tuple(notes))
 
 
-def _folded(texts: pd.Series) -> pd.Series:
-    return texts.str.lower().str.replace(r"[\W_]+", " ", regex=True).str.strip()
+def _folded(frame: pd.DataFrame) -> set[str]:
+    """The texts without case, punctuation and spaces: what two copies of one text share."""
+    return {_fold(text) for text in frame["text"]}
 
 
-def _check_labels(name: str, train: pd.DataFrame) -> None:
+def _fold(text: str) -> str:
+    return re.sub(r"[\W_]+", "", text).lower() or text
+
+
+def _without(frame: pd.DataFrame, folded: set[str]) -> tuple[pd.DataFrame, int]:
+    """The rows whose text is not among the folded ones, and how many were."""
+    leaks = np.array([_fold(text) in folded for text in frame["text"]], dtype=bool)
+    return frame[~leaks].reset_index(drop=True), int(leaks.sum())
+
+
+def _check_labels(name: str, train: pd.DataFrame, *, least: int = 3) -> None:
     counts = train["label"].value_counts()
     if len(counts) == 0:
         raise DataError(
@@ -464,10 +479,10 @@ def _check_labels(name: str, train: pd.DataFrame) -> None:
             f"{name}: every training row has the label {counts.index[0]!r}. A classifier needs "
             "rows of at least two labels."
         )
-    rare = sorted(counts.index[counts < 3])
+    rare = sorted(counts.index[counts < least])
     if rare:
         raise DataError(
-            f"{name}: fewer than 3 training rows have the labels {_listed(rare)}, too few to "
+            f"{name}: fewer than {least} training rows have the labels {_listed(rare)}, too few to "
             "train, validate and test on. Add rows, or join these labels to others. If "
             "label_column is a column of free text or of numbers, name the right one."
         )

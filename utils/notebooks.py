@@ -165,7 +165,8 @@ def parse_parameters(source: str, *, where: str = "parameters") -> list[Setting]
         if name in shared:
             setting = Setting(name, kind, default, meaning, shared[name].limits)
         try:
-            setting.check(default)
+            if setting.check(default) != default:
+                raise PageError(f"{place}: the default {default!r} of {name} is no {kind}.")
         except SettingError as error:
             raise PageError(f"{place}: the default is refused: {error}") from None
         settings.append(setting)
@@ -457,6 +458,8 @@ def problems(page: str) -> list[str]:
         found.append(f"{len(code)} code cells; 15 to 30.")
     if not re.search(r"^\w*\s*=?\s*record\(", code[-1].source, re.MULTILINE):
         found.append("the last code cell must call record(…).")
+    if notebook.metadata.get("kernelspec", {}).get("name") != "python3":
+        found.append("the header must name the kernel python3.")
     if not notebook.cells[0].source.startswith("# "):
         found.append("the page must begin with '# Title'.")
     return found

@@ -55,7 +55,8 @@ def run_page(page: str, given: Mapping[str, object], *, folder: Path | None = No
     parameters = notebooks.check_parameters(page, dict(given))
     from papermill.exceptions import PapermillExecutionError  # slow; only after the check
 
-    folder = (folder or RUNS / page / run_digest(page, parameters)).absolute()
+    wanted = parameters.pop("output_dir", "")  # the folder is where everything of a run goes
+    folder = Path(folder or wanted or RUNS / page / run_digest(page, parameters)).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RESULT).unlink(missing_ok=True)
     text = json.dumps(parameters, indent=1, ensure_ascii=False) + "\n"

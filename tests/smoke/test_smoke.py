@@ -110,7 +110,7 @@ def test_the_block_blocks(tmp_path):
 
 
 def test_a_readers_own_file_runs_unchanged(tmp_path):
-    """Three classes, numbers as labels, columns of other names, no test file, no grouping columns."""
+    """Three classes, numbers as labels, columns of other names, no test file, no groups."""
     from utils import runs
 
     opinions = {"1": "dreadful, never again", "3": "middling, nothing special", "5": "a real joy"}

@@ -175,3 +175,12 @@ def test_a_reader_never_sees_a_part_of_a_file(tmp_path):
             seen.add((text[:1], len(text), len(set(text))))
         writer.kill()
     assert seen == {("x", 200_000, 1), ("y", 200_000, 1)}
+
+
+def test_a_replacement_killed_between_its_renames_is_repaired(tmp_path):
+    target = tmp_path / "model"
+    with write_folder(target) as new:
+        (new / "weights").write_text("old", encoding="utf-8")
+    target.rename(tmp_path / ".model.old")  # what a process killed there leaves behind
+    verify_folder(target)
+    assert (target / "weights").read_text(encoding="utf-8") == "old"

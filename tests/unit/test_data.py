@@ -400,8 +400,8 @@ def test_rows_that_leak_from_test_or_validation_leave_the_training_rows(write, t
     assert found.train["text"].tolist() == [text for text, _ in TWELVE]
     assert found.rows == {"train": 12, "validation": 2, "test": 2}
     assert found.notes == (
-        "2 training rows had the text of a test or validation row and were taken out of the "
-        "training rows.",
+        "2 training and 0 validation rows had the text of a row that is kept for measuring, and "
+        "were taken out.",
     )
 
 
@@ -532,3 +532,41 @@ def test_near_duplicates_by_hand():
     ]
     assert data.near_duplicates(texts, threshold=0.51, size=2) == [(0, 3, 1.0)]
     assert data.near_duplicates(["abcd", "wxyz"], threshold=0.1, size=2) == []
+
+
+def test_texts_in_other_scripts_are_not_taken_for_copies_of_each_other(tmp_path):
+    rows = [
+        ("好看", "a"),
+        ("难看", "b"),
+        ("很好看", "a"),
+        ("很难看", "b"),
+        ("真好", "a"),
+        ("真差", "b"),
+    ]
+    rows += [(f"第{number}部电影", "ab"[number % 2]) for number in range(20)]
+    file = tmp_path / "zh.csv"
+    lines = ["text,label", *(f"{text},{label}" for text, label in rows)]
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    data = load_data(str(file))
+    assert sum(data.rows.values()) == len(rows)
+    assert len(data.notes) == 1
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path):
+    file = tmp_path / "mine.csv"
+    file.write_text("text,label,text\nx,a,y\n", encoding="utf-8")
+    with pytest.raises(DataError, match="line 1: two columns are called 'text'"):
+        load_data(str(file))
+
+
+def test_a_validation_row_with_the_text_of_a_test_row_is_taken_out(tmp_path):
+    def write(split, pairs):
+        lines = ["text,label", *(f"{text},{label}" for text, label in pairs)]
+        (tmp_path / f"{split}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    write("train", [(f"row {number}", "ab"[number % 2]) for number in range(8)])
+    write("validation", [("Seen twice!", "a"), ("fresh", "b")])
+    write("test", [("seen twice", "a"), ("row 3", "b")])
+    data = load_data(str(tmp_path))
+    assert data.rows == {"train": 7, "validation": 1, "test": 2}
+    assert data.notes[0].startswith("1 training and 1 validation rows")
