@@ -13,11 +13,16 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 MANIFEST = "manifest.json"
+TENSORS, STATE = "tensors.safetensors", "state.json"
 
 
 class CheckpointError(ValueError):
@@ -122,3 +127,62 @@ def _flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    tensors: Mapping[str, torch.Tensor],
+    state: Mapping[str, object],
+    *,
+    keep: int = 2,
+) -> Path:
+    """Write the checkpoint of a step, then remove all but the newest `keep`.
+
+    Args:
+        folder: holds one folder a checkpoint, `step-00000120`.
+        tensors: stored as safetensors.
+        state: stored as JSON; floats come back as they were.
+
+    Raises:
+        CheckpointError: the disk has no room for it; nothing was written.
+    """
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    need = sum(tensor.nbytes for tensor in tensors.values()) + 2**20
+    free = shutil.disk_usage(folder).free
+    if free < need:
+        raise CheckpointError(
+            f"{folder}: a checkpoint needs {need / 1e6:.0f} MB and {free / 1e6:.0f} MB are free. "
+            "Make room, or give a folder on another disk."
+        )
+    target = folder / f"step-{step:08d}"
+    with write_folder(target) as new:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, new / TENSORS)
+        (new / STATE).write_text(json.dumps(state), encoding="utf-8")
+    verify_folder(target)
+    for old in checkpoint_folders(folder)[:-keep]:
+        shutil.rmtree(old)
+    return target
+
+
+def newest_checkpoint(
+    folder: Path, report: Callable[[str], None]
+) -> tuple[dict[str, torch.Tensor], dict] | None:
+    """Tensors and state of the newest whole checkpoint, passing over damaged ones aloud."""
+    from safetensors.torch import load_file
+
+    for found in reversed(checkpoint_folders(folder)):
+        try:
+            verify_folder(found)
+        except CheckpointError as error:
+            report(f"passed over a damaged checkpoint: {error}")
+            continue
+        return load_file(found / TENSORS), json.loads((found / STATE).read_text(encoding="utf-8"))
+    return None
+
+
+def checkpoint_folders(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, oldest first."""
+    return sorted(path for path in Path(folder).glob("step-*") if path.is_dir())

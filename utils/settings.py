@@ -193,6 +193,7 @@ class FinetuneConfig:
     max_grad_norm: float = _setting(1.0, "gradient norm above which gradients are scaled", "(0, )")
     label_smoothing: float = _setting(0.0, "probability spread over the other labels", "[0, 1)")
     patience: int = _setting(2, "epochs without a better validation score, then stop", "[1, 1000]")
+    save_steps: int = _setting(0, "steps between checkpoints; 0: at the ends of epochs", "[0, )")
     seed: int = _setting(0, "seed of the head, the order of rows and dropout", "[0, 4294967295]")
     precision: str = _setting("auto", "arithmetic; auto: bf16 where fast", "{auto, fp32, bf16}")
     device: str = _setting("auto", "where to train; auto: a GPU if any", "{auto, cpu, cuda, mps}")

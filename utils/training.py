@@ -16,20 +16,30 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
 
 from utils import models
-from utils.checkpoints import verify_folder, write_folder
+from utils.checkpoints import (
+    CheckpointError,
+    newest_checkpoint,
+    save_checkpoint,
+    verify_folder,
+    write_folder,
+)
 from utils.data import Data
 from utils.settings import FinetuneConfig
 from utils.tasks import Task, make_task
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 __all__ = ["FinetuneConfig", "Finetuned", "TrainingError", "finetune", "load", "measure_memory"]
 EVALUATION_BATCH = 64  # rows; without gradients a larger batch fits
@@ -38,6 +48,134 @@ DESCRIPTION = "finetuned.json"
 
 class TrainingError(RuntimeError):
     """Training that cannot go on; the message says where it stopped and what to try."""
+
+
+@dataclass
+class Progress:
+    """Where a training is: all that a checkpoint holds beside weights, optimizer and rate.
+
+    Attributes:
+        epoch: whole epochs done.
+        batches: optimizer steps done in the epoch that is under way.
+        loss_sum, label_count: of the epoch under way.
+        history, steps: as in `Finetuned`.
+        best, best_entry: weights and history entry of the best epoch so far.
+        seconds: wall time before this process.
+    """
+
+    epoch: int = 0
+    batches: int = 0
+    loss_sum: float = 0.0
+    label_count: int = 0
+    history: list[dict] = field(default_factory=list)
+    steps: list[dict] = field(default_factory=list)
+    best: dict[str, torch.Tensor] = field(default_factory=dict)
+    best_entry: dict = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def add_step(self, loss: float, count: int, rate: float, steps_an_epoch: int) -> None:
+        """Note an optimizer step."""
+        number = len(self.steps) + 1
+        place = number / steps_an_epoch
+        self.steps.append({"step": number, "epoch": place, "loss": loss, "learning_rate": rate})
+        self.loss_sum += loss * count
+        self.label_count += count
+        self.batches += 1
+
+    def end_epoch(self, measured: dict[str, float], seconds: float) -> dict:
+        """Note the end of an epoch; return its history entry."""
+        self.epoch += 1
+        entry = {
+            "epoch": self.epoch,
+            "train_loss": self.loss_sum / self.label_count,
+            **measured,
+            "learning_rate": self.steps[-1]["learning_rate"],
+            "seconds": seconds,
+        }
+        self.history.append(entry)
+        self.batches, self.loss_sum, self.label_count = 0, 0.0, 0
+        return entry
+
+
+@dataclass(frozen=True)
+class Keeper:
+    """Saves a training to checkpoints and brings it back.
+
+    Attributes:
+        folder: holds one folder a checkpoint.
+        identity: what must be equal for a checkpoint to be of this run: settings, data, base.
+        network, optimizer, scheduler: what has state.
+        report: told when a damaged checkpoint is passed over, or a run goes on.
+    """
+
+    folder: Path
+    identity: dict
+    network: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    scheduler: object
+    report: Callable[[str], None]
+
+    def save(self, progress: Progress, seconds: float) -> None:
+        """Write a checkpoint: weights that train, optimizer, rate, random state, progress."""
+        inner = self.optimizer.state_dict()
+        tensors = {f"model.{name}": t for name, t in trainable_state(self.network).items()}
+        tensors |= {f"best.{name}": tensor for name, tensor in progress.best.items()}
+        tensors |= {
+            f"optimizer.{place}.{name}": tensor.detach().cpu()
+            for place, slots in inner["state"].items()
+            for name, tensor in slots.items()
+        }
+        tensors["random.cpu"] = torch.get_rng_state()
+        if torch.cuda.is_available():
+            tensors["random.cuda"] = torch.cuda.get_rng_state()
+        state = {
+            "identity": self.identity,
+            "groups": inner["param_groups"],
+            "scheduler": self.scheduler.state_dict(),
+            "progress": {f.name: getattr(progress, f.name) for f in fields(progress)}
+            | {"best": None, "seconds": seconds},
+        }
+        save_checkpoint(self.folder, len(progress.steps), tensors, state)
+
+    def resume(self) -> Progress | None:
+        """Restore the newest whole checkpoint; None where there is none.
+
+        Raises:
+            CheckpointError: it belongs to a run with other settings, data or base model.
+        """
+        found = newest_checkpoint(self.folder, self.report)
+        if found is None:
+            return None
+        tensors, state = found
+        self._check_identity(state["identity"])
+        parts: dict[str, dict[str, torch.Tensor]] = {}
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition(".")
+            parts.setdefault(part, {})[rest] = tensor
+        self.network.load_state_dict(parts["model"], strict=False)
+        slots: dict[int, dict] = {}
+        for name, tensor in parts["optimizer"].items():
+            place, _, slot = name.partition(".")
+            slots.setdefault(int(place), {})[slot] = tensor
+        self.optimizer.load_state_dict({"state": slots, "param_groups": state["groups"]})
+        self.scheduler.load_state_dict(state["scheduler"])
+        torch.set_rng_state(parts["random"]["cpu"])
+        if "cuda" in parts["random"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state(parts["random"]["cuda"])
+        progress = Progress(**state["progress"] | {"best": parts.get("best", {})})
+        self.report(f"going on after step {len(progress.steps)} of {self.folder}")
+        return progress
+
+    def _check_identity(self, theirs: dict) -> None:
+        mine = json.loads(json.dumps(self.identity))
+        pairs = [("data", theirs["data"], mine["data"]), ("base", theirs["base"], mine["base"])]
+        pairs += [(n, theirs["config"].get(n), value) for n, value in mine["config"].items()]
+        differ = [f"{name} was {old!r} and is {new!r}" for name, old, new in pairs if old != new]
+        if differ:
+            raise CheckpointError(
+                f"{self.folder} holds checkpoints of another run: {'; '.join(differ)}. "
+                "Give another folder, or delete this one."
+            )
 
 
 @dataclass(frozen=True)
@@ -166,22 +304,28 @@ def finetune(
     config: FinetuneConfig = FinetuneConfig(),
     *,
     model: str = "embedded",
+    checkpoints: str | Path | None = None,
     report: Callable[[str], None] | None = print,
 ) -> Finetuned:
     """Fine-tune a base model on the training rows; keep its best epoch on the validation rows.
 
     The loss of an optimizer step is the sum over the labels of all its micro-batches divided by
-    their number, so that `accumulation_steps` small batches equal one large one.
+    their number, so that `accumulation_steps` small batches equal one large one. Batches are made
+    of texts of like length, see `epoch_batches`.
 
     Args:
         task: what a row means.
         data: `train` and `validation` are used.
         config: the settings.
         model: base model, as `models.resolve` takes it.
+        checkpoints: folder for checkpoints, one every `config.save_steps` steps and at the end of
+            every epoch. If it holds checkpoints of the same run, training goes on from the newest
+            whole one, to the same weights, bit for bit on a CPU, as if it had not been interrupted.
         report: called with one line an epoch; None for silence.
 
     Raises:
-        TrainingError: the loss is no longer a finite number.
+        TrainingError: the loss or the gradient is no longer a finite number.
+        CheckpointError: `checkpoints` holds those of another run.
         ModelError: the base model cannot be used.
     """
     from accelerate import Accelerator
@@ -189,6 +333,7 @@ def finetune(
     from accelerate.utils import set_seed
 
     started = time.perf_counter()
+    report = report or (lambda line: None)
     set_seed(config.seed)
     device = choose_device(config.device)
     AcceleratorState._reset_state(reset_partial_state=True)  # else the first device stays for all
@@ -213,69 +358,51 @@ def finetune(
     )
     train = task.encode(tokenizer, data.train, config.max_length)
     validation = task.encode(tokenizer, data.validation, config.max_length)
-    loader = torch.utils.data.DataLoader(
-        train,
-        batch_size=config.batch_size,
-        shuffle=True,
-        generator=torch.Generator().manual_seed(config.seed),
-        collate_fn=partial(task.collate, tokenizer),
-    )
+    lengths = [len(example["input_ids"]) for example in train]
     optimizer = make_optimizer(network, config)
-    steps_an_epoch = math.ceil(len(loader) / config.accumulation_steps)
+    rows_a_step = config.batch_size * config.accumulation_steps
+    steps_an_epoch = math.ceil(len(train) / rows_a_step)
     scheduler = make_scheduler(optimizer, config, steps_an_epoch * config.epochs)
-    network, optimizer, loader = accelerator.prepare(network, optimizer, loader)
+    network, optimizer = accelerator.prepare(network, optimizer)
 
-    history: list[dict] = []
-    steps: list[dict] = []
-    best: dict[str, torch.Tensor] = {}
-    best_entry: dict = {}
+    progress = Progress()
+    keeper = None
+    if checkpoints is not None:
+        identity = {"config": asdict(config), "data": data.digest, "base": base.digest}
+        keeper = Keeper(Path(checkpoints), identity, network, optimizer, scheduler, report)
+        progress = keeper.resume() or progress
+
+    def elapsed() -> float:
+        return progress.seconds + time.perf_counter() - started
+
     with measure_memory(device) as memory:
-        for epoch in range(1, config.epochs + 1):
+        while not finished(progress, config):
             models.train_mode(network)
-            total, count = 0.0, 0
-            for micro_batches in batched(loader, config.accumulation_steps):
-                supervised = sum(task.supervised(batch["labels"]) for batch in micro_batches)
-                loss = 0.0
-                for batch in micro_batches:
-                    labels = batch.pop("labels")
-                    with autocast(device, config.precision):
-                        logits = network(**batch).logits
-                    part = task.loss(logits, labels, config.label_smoothing) / supervised
-                    accelerator.backward(part)
-                    loss += part.item()
-                if not math.isfinite(loss):
-                    raise TrainingError(
-                        f"the loss became {loss} at epoch {epoch}, step {len(steps) + 1}. A "
-                        f"smaller learning_rate than {config.learning_rate:g}, or precision "
-                        "fp32, usually helps."
-                    )
-                accelerator.clip_grad_norm_(network.parameters(), config.max_grad_norm)
+            epoch = progress.epoch + 1
+            order = epoch_batches(lengths, rows_a_step, seed=config.seed, epoch=epoch)
+            for rows in order[progress.batches :]:
+                place = f"epoch {epoch}, step {len(progress.steps) + 1}"
+                loss, count = train_step(
+                    network, rows, train, task, tokenizer, config, accelerator, place
+                )
                 rate = scheduler.get_last_lr()[0]
                 optimizer.step()
                 scheduler.step()
                 optimizer.zero_grad()
-                total, count = total + loss * supervised, count + supervised
-                place = (len(steps) + 1) / steps_an_epoch
-                steps.append(
-                    {"step": len(steps) + 1, "epoch": place, "loss": loss, "learning_rate": rate}
-                )
+                progress.add_step(loss, count, rate, steps_an_epoch)
+                if keeper and config.save_steps and len(progress.steps) % config.save_steps == 0:
+                    keeper.save(progress, elapsed())
             logits, nll = run_model(network, task, tokenizer, validation, config.precision)
-            entry = {
-                "epoch": epoch,
-                "train_loss": total / count,
-                "validation_loss": nll,
-                **task.metrics(logits, data.validation),
-                "learning_rate": rate,
-                "seconds": time.perf_counter() - started,
-            }
-            history.append(entry)
-            if report is not None:
-                report(epoch_line(entry, config.epochs, task.score))
-            if not best or _rank(entry, task) > _rank(best_entry, task):
-                best, best_entry = trainable_state(network), entry
-            elif epoch - best_entry["epoch"] >= config.patience:
-                break
-        network.load_state_dict(best, strict=False)
+            entry = progress.end_epoch(
+                {"validation_loss": nll, **task.metrics(logits, data.validation)},
+                seconds=elapsed(),
+            )
+            report(epoch_line(entry, config.epochs, task.score))
+            if not progress.best or _rank(entry, task) > _rank(progress.best_entry, task):
+                progress.best, progress.best_entry = trainable_state(network), entry
+            if keeper:
+                keeper.save(progress, elapsed())
+        network.load_state_dict(progress.best, strict=False)
     trained = accelerator.unwrap_model(network).eval()
     accelerator.free_memory()
     return Finetuned(
@@ -284,13 +411,94 @@ def finetune(
         base=base,
         model=trained,
         tokenizer=tokenizer,
-        history=history,
-        steps=steps,
-        best_epoch=best_entry["epoch"],
-        seconds=time.perf_counter() - started,
+        history=progress.history,
+        steps=progress.steps,
+        best_epoch=progress.best_entry["epoch"],
+        seconds=elapsed(),
         peak_bytes=memory["peak_bytes"],
         parameters=models.count_parameters(trained),
     )
+
+
+def finished(progress: Progress, config: FinetuneConfig) -> bool:
+    """Whether all epochs are done, or `config.patience` epochs passed without a better one."""
+    if progress.epoch == 0:
+        return False
+    stale = progress.epoch - progress.best_entry["epoch"]
+    return progress.epoch >= config.epochs or stale >= config.patience
+
+
+def epoch_batches(
+    lengths: Sequence[int], size: int, *, seed: int, epoch: int, pool: int = 100
+) -> list[list[int]]:
+    """The batches of an epoch: row numbers, rows of like length together, in random order.
+
+    A batch is padded to its longest text, so mixed lengths waste work. The rows are shuffled, cut
+    into pools of `pool` batches, sorted by length inside each pool, cut into batches, and the
+    batches shuffled. Every row comes once; the order depends on the seed and the epoch alone, so
+    that a resumed run meets the same batches.
+
+    Args:
+        lengths: tokens of each row.
+        size: rows in a batch.
+
+    >>> epoch_batches([3, 9, 3, 9], 2, seed=0, epoch=1)
+    [[3, 1], [0, 2]]
+    """
+    rng = np.random.default_rng([seed, epoch])
+    order = rng.permutation(len(lengths))
+    batches: list[list[int]] = []
+    for part in batched(order.tolist(), size * pool):
+        batches += [list(rows) for rows in batched(sorted(part, key=lengths.__getitem__), size)]
+    rng.shuffle(batches)
+    return batches
+
+
+def train_step(
+    network: torch.nn.Module,
+    rows: Sequence[int],
+    train: Sequence[dict],
+    task: Task,
+    tokenizer: object,
+    config: FinetuneConfig,
+    accelerator: Accelerator,
+    place: str,
+) -> tuple[float, int]:
+    """Forward and backward of one optimizer step, in micro-batches; gradients are left clipped.
+
+    Args:
+        rows: row numbers of the step, cut into micro-batches of `config.batch_size`.
+        train: the encoded rows.
+        place: where the training is, for errors.
+
+    Returns:
+        Mean loss in nats a label, and the number of labels.
+
+    Raises:
+        TrainingError: no label carries loss, or the loss or the gradient norm is not finite.
+    """
+    micro = batched(rows, config.batch_size)
+    batches = [task.collate(tokenizer, [train[row] for row in part]) for part in micro]
+    count = sum(task.supervised(batch["labels"]) for batch in batches)
+    if count == 0:
+        raise TrainingError(f"{place}: no label of the training rows {rows} carries loss.")
+    loss = 0.0
+    for batch in batches:
+        batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
+        labels = batch.pop("labels")
+        with autocast(accelerator.device, config.precision):
+            logits = network(**batch).logits
+        part = task.loss(logits, labels, config.label_smoothing) / count
+        accelerator.backward(part)
+        loss += part.item()
+    norm = float(accelerator.clip_grad_norm_(network.parameters(), config.max_grad_norm))
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        raise TrainingError(
+            f"the loss became {loss} and the gradient norm {norm} at {place}, on the training "
+            f"rows {rows}. A smaller learning_rate than {config.learning_rate:g}, or precision "
+            "fp32, usually helps; if not, look at these rows."
+        )
+    return loss, count
 
 
 def _rank(entry: dict, task: Task) -> tuple[float, float]:

@@ -17,6 +17,7 @@ from utils.training import (
     TrainingError,
     batched,
     choose_device,
+    epoch_batches,
     finetune,
     load,
     make_optimizer,
@@ -148,7 +149,8 @@ def test_learns_three_labels(tiny_bert, tiny_data):
         validation=relabel(tiny_data.validation),
         test=relabel(tiny_data.test),
     )
-    tuned = finetune(task, data, RECIPES["full"], model=str(tiny_bert), report=None)
+    config = RECIPES["full"].replace(epochs=12, patience=12)
+    tuned = finetune(task, data, config, model=str(tiny_bert), report=None)
     assert tuned.logits(data.test).shape == (160, 3)
     assert tuned.evaluate(data.test)["macro_f1"] >= 0.9
 
@@ -202,14 +204,12 @@ def test_whole_run_equals_a_plain_torch_loop(train, tiny_bert, tiny_data, schedu
     )
     texts = tiny_data.train["text"].tolist()
     labels = torch.tensor([["negative", "positive"].index(one) for one in tiny_data.train["label"]])
-    order = torch.utils.data.DataLoader(
-        range(96), batch_size=16, shuffle=True, generator=torch.Generator().manual_seed(0)
-    )
+    lengths = [len(numbers) for numbers in tokenizer(texts)["input_ids"]]
     total, warmup, step = 12, 2, 0  # warmup: ceil(0.1 * 12)
     losses, rates, states = [], [], []
     model.train()
-    for _ in range(2):
-        for rows in order:
+    for epoch in (1, 2):
+        for rows in epoch_batches(lengths, 16, seed=0, epoch=epoch):
             if step < warmup:
                 factor = step / warmup
             elif schedule == "linear":
@@ -258,8 +258,12 @@ def test_steps_and_history_are_complete(train, tiny_data):
         "learning_rate",
         "seconds",
     }
-    # 40, 40 and 16 rows a step: the loss of an epoch is the mean over its rows
-    by_hand = sum(n * step["loss"] for n, step in zip((40, 40, 16), tuned.steps, strict=False)) / 96
+    # 40, 40 and 16 rows a step, in any order: the loss of an epoch is the mean over its rows
+    rows = TASK.encode(tuned.tokenizer, tiny_data.train, 16)
+    order = epoch_batches([len(row["input_ids"]) for row in rows], 40, seed=0, epoch=1)
+    sizes = [len(batch) for batch in order]
+    assert sorted(sizes) == [16, 40, 40]
+    by_hand = sum(n * step["loss"] for n, step in zip(sizes, tuned.steps, strict=False)) / 96
     assert tuned.history[0]["train_loss"] == pytest.approx(by_hand, abs=1e-9)
     assert tuned.parameters == models.count_parameters(tuned.model)
     assert tuned.peak_bytes > 50e6
@@ -319,7 +323,7 @@ def test_loss_that_is_not_finite_stops_with_its_place(make_bert, tmp_path, train
     with models.quiet():
         model.save_pretrained(folder)
     with pytest.raises(
-        TrainingError, match=r"became nan at epoch 1, step 1\. .*learning_rate than"
+        TrainingError, match=r"became nan .* at epoch 1, step 1, .*learning_rate than"
     ):
         train(BASE, model=folder)
 
@@ -498,3 +502,79 @@ def test_device_that_is_absent(device, train):
 def test_device_that_is_there():
     assert choose_device("cpu").type == "cpu"
     assert choose_device("auto").type in {"cpu", "cuda", "mps"}
+
+
+# --------------------------------------------------------------------------- against the reference
+
+
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_losses_and_weights_equal_those_of_transformers_trainer(
+    tiny_bert, tiny_data, tmp_path, accumulation
+):
+    """The same batches to `transformers.Trainer`: the same loss curve and the same weights.
+
+    The Trainer takes a BERT classifier, whose `forward` takes any keyword, for one that divides its
+    loss by `num_items_in_batch` itself, and so adds up the micro-batches without dividing; it is
+    told otherwise here.
+    """
+    from transformers import Trainer, TrainingArguments, set_seed
+
+    config = BASE.replace(
+        epochs=2, batch_size=8, accumulation_steps=accumulation, learning_rate=1e-3, patience=2
+    )
+    data = replace(tiny_data, validation=tiny_data.train)
+    ours = finetune(TASK, data, config, model=str(tiny_bert), report=None)
+
+    set_seed(config.seed)
+    tokenizer = models.load_tokenizer(tiny_bert)
+    network = models.load_model(tiny_bert, auto_class=TASK.auto_class, head=TASK.head)
+    rows = TASK.encode(tokenizer, data.train, config.max_length)
+    lengths = [len(row["input_ids"]) for row in rows]
+
+    class Batches:
+        """The batches of both epochs, one epoch after the other."""
+
+        def __init__(self):
+            self.epoch = 0
+
+        def __iter__(self):
+            self.epoch += 1
+            order = epoch_batches(lengths, 8 * accumulation, seed=config.seed, epoch=self.epoch)
+            for step in order:
+                for places in batched(step, 8):
+                    yield TASK.collate(tokenizer, [rows[place] for place in places])
+
+        def __len__(self):
+            return math.ceil(len(rows) / 8)
+
+    class Reference(Trainer):
+        def get_train_dataloader(self):
+            return Batches()
+
+    steps = math.ceil(math.ceil(len(rows) / 8) / accumulation) * 2
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path),
+        num_train_epochs=2,
+        per_device_train_batch_size=8,
+        gradient_accumulation_steps=accumulation,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        warmup_steps=math.ceil(config.warmup_share * steps),
+        max_grad_norm=config.max_grad_norm,
+        optim="adamw_torch",
+        logging_steps=1,
+        save_strategy="no",
+        use_cpu=True,
+        disable_tqdm=True,
+        report_to=[],
+    )
+    theirs = Reference(network, arguments, train_dataset=rows, processing_class=tokenizer)
+    theirs.model_accepts_loss_kwargs = False
+    theirs.train()
+    losses = [entry["loss"] for entry in theirs.state.log_history if "loss" in entry]
+    assert len(losses) == len(ours.steps)
+    np.testing.assert_allclose([step["loss"] for step in ours.steps], losses, rtol=1e-4)
+    assert ours.best_epoch == config.epochs  # so both sides hold the weights of the last step
+    reference = dict(theirs.model.named_parameters())
+    for name, one in without_key_biases(weights(ours)).items():
+        torch.testing.assert_close(one, reference[name].data, rtol=1e-5, atol=1e-6)
