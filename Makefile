@@ -4,6 +4,7 @@
 # make publish  execute the notebooks that changed and store them
 # make lab      JupyterLab on the notebooks
 # make lint     what the pre-commit hooks check
+# make faults   a thousand killed trainings, each of which must go on to the same weights
 # Everything is installed into .venv on the first call; PYTHON=python3.12 chooses another Python.
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ READY := $(VENV)/.ready
 PRACTICE := 04_practice/sentiment
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: run test book publish lab lint clean
+.PHONY: run test book publish lab lint faults clean
 
 run: $(READY)
 	@$(BIN)/python -m utils run $(PRACTICE) --folder runs/$(PRACTICE)/default --book
@@ -32,6 +33,9 @@ lab: $(READY)
 
 lint: $(READY)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+faults: $(READY)
+	@KILLS=1000 $(BIN)/python -m pytest -s tests/faults
 
 # Node.js builds no code of ours; npm only fetches MathJax and Mermaid by the lock file.
 $(READY): requirements.txt constraints.txt pyproject.toml

@@ -2,7 +2,9 @@
 
 `finetune(task, data, config)` takes a base model, trains it on the training rows, measures it on
 the validation rows after every epoch, keeps the weights of the best epoch and returns a
-`Finetuned`, which predicts, evaluates and saves. The test rows are never touched here.
+`Finetuned`, which predicts, evaluates and saves. The test rows are never touched here. Read
+`finetune` and `train_step` first; `Progress` and `Keeper` let a training go on after an
+interruption.
 """
 
 from __future__ import annotations
@@ -48,134 +50,6 @@ DESCRIPTION = "finetuned.json"
 
 class TrainingError(RuntimeError):
     """Training that cannot go on; the message says where it stopped and what to try."""
-
-
-@dataclass
-class Progress:
-    """Where a training is: all that a checkpoint holds beside weights, optimizer and rate.
-
-    Attributes:
-        epoch: whole epochs done.
-        batches: optimizer steps done in the epoch that is under way.
-        loss_sum, label_count: of the epoch under way.
-        history, steps: as in `Finetuned`.
-        best, best_entry: weights and history entry of the best epoch so far.
-        seconds: wall time before this process.
-    """
-
-    epoch: int = 0
-    batches: int = 0
-    loss_sum: float = 0.0
-    label_count: int = 0
-    history: list[dict] = field(default_factory=list)
-    steps: list[dict] = field(default_factory=list)
-    best: dict[str, torch.Tensor] = field(default_factory=dict)
-    best_entry: dict = field(default_factory=dict)
-    seconds: float = 0.0
-
-    def add_step(self, loss: float, count: int, rate: float, steps_an_epoch: int) -> None:
-        """Note an optimizer step."""
-        number = len(self.steps) + 1
-        place = number / steps_an_epoch
-        self.steps.append({"step": number, "epoch": place, "loss": loss, "learning_rate": rate})
-        self.loss_sum += loss * count
-        self.label_count += count
-        self.batches += 1
-
-    def end_epoch(self, measured: dict[str, float], seconds: float) -> dict:
-        """Note the end of an epoch; return its history entry."""
-        self.epoch += 1
-        entry = {
-            "epoch": self.epoch,
-            "train_loss": self.loss_sum / self.label_count,
-            **measured,
-            "learning_rate": self.steps[-1]["learning_rate"],
-            "seconds": seconds,
-        }
-        self.history.append(entry)
-        self.batches, self.loss_sum, self.label_count = 0, 0.0, 0
-        return entry
-
-
-@dataclass(frozen=True)
-class Keeper:
-    """Saves a training to checkpoints and brings it back.
-
-    Attributes:
-        folder: holds one folder a checkpoint.
-        identity: what must be equal for a checkpoint to be of this run: settings, data, base.
-        network, optimizer, scheduler: what has state.
-        report: told when a damaged checkpoint is passed over, or a run goes on.
-    """
-
-    folder: Path
-    identity: dict
-    network: torch.nn.Module
-    optimizer: torch.optim.Optimizer
-    scheduler: object
-    report: Callable[[str], None]
-
-    def save(self, progress: Progress, seconds: float) -> None:
-        """Write a checkpoint: weights that train, optimizer, rate, random state, progress."""
-        inner = self.optimizer.state_dict()
-        tensors = {f"model.{name}": t for name, t in trainable_state(self.network).items()}
-        tensors |= {f"best.{name}": tensor for name, tensor in progress.best.items()}
-        tensors |= {
-            f"optimizer.{place}.{name}": tensor.detach().cpu()
-            for place, slots in inner["state"].items()
-            for name, tensor in slots.items()
-        }
-        tensors["random.cpu"] = torch.get_rng_state()
-        if torch.cuda.is_available():
-            tensors["random.cuda"] = torch.cuda.get_rng_state()
-        state = {
-            "identity": self.identity,
-            "groups": inner["param_groups"],
-            "scheduler": self.scheduler.state_dict(),
-            "progress": {f.name: getattr(progress, f.name) for f in fields(progress)}
-            | {"best": None, "seconds": seconds},
-        }
-        save_checkpoint(self.folder, len(progress.steps), tensors, state)
-
-    def resume(self) -> Progress | None:
-        """Restore the newest whole checkpoint; None where there is none.
-
-        Raises:
-            CheckpointError: it belongs to a run with other settings, data or base model.
-        """
-        found = newest_checkpoint(self.folder, self.report)
-        if found is None:
-            return None
-        tensors, state = found
-        self._check_identity(state["identity"])
-        parts: dict[str, dict[str, torch.Tensor]] = {}
-        for name, tensor in tensors.items():
-            part, _, rest = name.partition(".")
-            parts.setdefault(part, {})[rest] = tensor
-        self.network.load_state_dict(parts["model"], strict=False)
-        slots: dict[int, dict] = {}
-        for name, tensor in parts["optimizer"].items():
-            place, _, slot = name.partition(".")
-            slots.setdefault(int(place), {})[slot] = tensor
-        self.optimizer.load_state_dict({"state": slots, "param_groups": state["groups"]})
-        self.scheduler.load_state_dict(state["scheduler"])
-        torch.set_rng_state(parts["random"]["cpu"])
-        if "cuda" in parts["random"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state(parts["random"]["cuda"])
-        progress = Progress(**state["progress"] | {"best": parts.get("best", {})})
-        self.report(f"going on after step {len(progress.steps)} of {self.folder}")
-        return progress
-
-    def _check_identity(self, theirs: dict) -> None:
-        mine = json.loads(json.dumps(self.identity))
-        pairs = [("data", theirs["data"], mine["data"]), ("base", theirs["base"], mine["base"])]
-        pairs += [(n, theirs["config"].get(n), value) for n, value in mine["config"].items()]
-        differ = [f"{name} was {old!r} and is {new!r}" for name, old, new in pairs if old != new]
-        if differ:
-            raise CheckpointError(
-                f"{self.folder} holds checkpoints of another run: {'; '.join(differ)}. "
-                "Give another folder, or delete this one."
-            )
 
 
 @dataclass(frozen=True)
@@ -593,6 +467,134 @@ def run_model(
     restored = np.empty_like(joined)
     restored[order] = joined
     return restored, total / count if count else math.nan
+
+
+@dataclass
+class Progress:
+    """Where a training is: all that a checkpoint holds beside weights, optimizer and rate.
+
+    Attributes:
+        epoch: whole epochs done.
+        batches: optimizer steps done in the epoch that is under way.
+        loss_sum, label_count: of the epoch under way.
+        history, steps: as in `Finetuned`.
+        best, best_entry: weights and history entry of the best epoch so far.
+        seconds: wall time before this process.
+    """
+
+    epoch: int = 0
+    batches: int = 0
+    loss_sum: float = 0.0
+    label_count: int = 0
+    history: list[dict] = field(default_factory=list)
+    steps: list[dict] = field(default_factory=list)
+    best: dict[str, torch.Tensor] = field(default_factory=dict)
+    best_entry: dict = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def add_step(self, loss: float, count: int, rate: float, steps_an_epoch: int) -> None:
+        """Note an optimizer step."""
+        number = len(self.steps) + 1
+        place = number / steps_an_epoch
+        self.steps.append({"step": number, "epoch": place, "loss": loss, "learning_rate": rate})
+        self.loss_sum += loss * count
+        self.label_count += count
+        self.batches += 1
+
+    def end_epoch(self, measured: dict[str, float], seconds: float) -> dict:
+        """Note the end of an epoch; return its history entry."""
+        self.epoch += 1
+        entry = {
+            "epoch": self.epoch,
+            "train_loss": self.loss_sum / self.label_count,
+            **measured,
+            "learning_rate": self.steps[-1]["learning_rate"],
+            "seconds": seconds,
+        }
+        self.history.append(entry)
+        self.batches, self.loss_sum, self.label_count = 0, 0.0, 0
+        return entry
+
+
+@dataclass(frozen=True)
+class Keeper:
+    """Saves a training to checkpoints and brings it back.
+
+    Attributes:
+        folder: holds one folder a checkpoint.
+        identity: what must be equal for a checkpoint to be of this run: settings, data, base.
+        network, optimizer, scheduler: what has state.
+        report: told when a damaged checkpoint is passed over, or a run goes on.
+    """
+
+    folder: Path
+    identity: dict
+    network: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    scheduler: object
+    report: Callable[[str], None]
+
+    def save(self, progress: Progress, seconds: float) -> None:
+        """Write a checkpoint: weights that train, optimizer, rate, random state, progress."""
+        inner = self.optimizer.state_dict()
+        tensors = {f"model.{name}": t for name, t in trainable_state(self.network).items()}
+        tensors |= {f"best.{name}": tensor for name, tensor in progress.best.items()}
+        tensors |= {
+            f"optimizer.{place}.{name}": tensor.detach().cpu()
+            for place, slots in inner["state"].items()
+            for name, tensor in slots.items()
+        }
+        tensors["random.cpu"] = torch.get_rng_state()
+        if torch.cuda.is_available():
+            tensors["random.cuda"] = torch.cuda.get_rng_state()
+        state = {
+            "identity": self.identity,
+            "groups": inner["param_groups"],
+            "scheduler": self.scheduler.state_dict(),
+            "progress": {f.name: getattr(progress, f.name) for f in fields(progress)}
+            | {"best": None, "seconds": seconds},
+        }
+        save_checkpoint(self.folder, len(progress.steps), tensors, state)
+
+    def resume(self) -> Progress | None:
+        """Restore the newest whole checkpoint; None where there is none.
+
+        Raises:
+            CheckpointError: it belongs to a run with other settings, data or base model.
+        """
+        found = newest_checkpoint(self.folder, self.report)
+        if found is None:
+            return None
+        tensors, state = found
+        self._check_identity(state["identity"])
+        parts: dict[str, dict[str, torch.Tensor]] = {}
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition(".")
+            parts.setdefault(part, {})[rest] = tensor
+        self.network.load_state_dict(parts["model"], strict=False)
+        slots: dict[int, dict] = {}
+        for name, tensor in parts["optimizer"].items():
+            place, _, slot = name.partition(".")
+            slots.setdefault(int(place), {})[slot] = tensor
+        self.optimizer.load_state_dict({"state": slots, "param_groups": state["groups"]})
+        self.scheduler.load_state_dict(state["scheduler"])
+        torch.set_rng_state(parts["random"]["cpu"])
+        if "cuda" in parts["random"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state(parts["random"]["cuda"])
+        progress = Progress(**state["progress"] | {"best": parts.get("best", {})})
+        self.report(f"going on after step {len(progress.steps)} of {self.folder}")
+        return progress
+
+    def _check_identity(self, theirs: dict) -> None:
+        mine = json.loads(json.dumps(self.identity))
+        pairs = [("data", theirs["data"], mine["data"]), ("base", theirs["base"], mine["base"])]
+        pairs += [(n, theirs["config"].get(n), value) for n, value in mine["config"].items()]
+        differ = [f"{name} was {old!r} and is {new!r}" for name, old, new in pairs if old != new]
+        if differ:
+            raise CheckpointError(
+                f"{self.folder} holds checkpoints of another run: {'; '.join(differ)}. "
+                "Give another folder, or delete this one."
+            )
 
 
 def choose_device(name: str) -> torch.device:
