@@ -209,7 +209,7 @@ def tiny_bert(tiny_model) -> Path:
     return tiny_model("bert")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_bert():
     """`make_bert(folder, dropout=0.1, pooler=False, seed=1)`: a tiny BERT of the test's own."""
     return save_bert

@@ -315,6 +315,7 @@ def epoch_batches(
     Args:
         lengths: tokens of each row.
         size: rows in a batch.
+        pool: batches in a pool; more pad less, fewer mix more.
 
     >>> epoch_batches([3, 9, 3, 9], 2, seed=0, epoch=1)
     [[3, 1], [0, 2]]

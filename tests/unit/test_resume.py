@@ -49,11 +49,9 @@ def same(one, other) -> bool:
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
+def base(make_bert, tmp_path_factory):
     """A tiny BERT with dropout, so that the random state matters."""
-    from tests.conftest import save_bert
-
-    return save_bert(tmp_path_factory.mktemp("base") / "bert", dropout=0.1)
+    return make_bert(tmp_path_factory.mktemp("base") / "bert", dropout=0.1)
 
 
 @pytest.fixture(scope="module")
