@@ -183,7 +183,7 @@ class FinetuneConfig:
 
     method: str = _setting("full", "which weights train", "{full, lora, frozen}")
     learning_rate: float = _setting(1e-4, "peak learning rate of AdamW", "(0, 1]")
-    epochs: int = _setting(3, "passes over the training rows", "[1, 1000]")
+    epochs: int = _setting(4, "passes over the training rows", "[1, 1000]")
     batch_size: int = _setting(16, "rows in a micro-batch", "[1, 4096]")
     accumulation_steps: int = _setting(1, "micro-batches in an optimizer step", "[1, 4096]")
     max_length: int = _setting(128, "tokens of a text that are read; the rest is cut", "[4, 8192]")
@@ -192,7 +192,7 @@ class FinetuneConfig:
     weight_decay: float = _setting(0.01, "AdamW's pull of weight matrices to 0", "[0, 1]")
     max_grad_norm: float = _setting(1.0, "gradient norm above which gradients are scaled", "(0, )")
     label_smoothing: float = _setting(0.0, "probability spread over the other labels", "[0, 1)")
-    patience: int = _setting(2, "epochs without a better validation score, then stop", "[1, 1000]")
+    patience: int = _setting(3, "epochs without a better validation score, then stop", "[1, 1000]")
     save_steps: int = _setting(0, "steps between checkpoints; 0: at the ends of epochs", "[0, )")
     seed: int = _setting(0, "seed of the head, the order of rows and dropout", "[0, 4294967295]")
     precision: str = _setting("auto", "arithmetic; auto: bf16 where fast", "{auto, fp32, bf16}")

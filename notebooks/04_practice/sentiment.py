@@ -54,7 +54,7 @@ sizes: list[int] = [50, 100, 200, 400]  # points of the learning curve, training
 learning_rate: float = 1e-4  # peak rate of full fine-tuning, (0, 1]
 lora_learning_rate: float = 1e-3  # peak rate of LoRA, (0, 1]
 frozen_learning_rate: float = 2e-2  # peak rate of the head on a frozen body, (0, 1]
-epochs: int = 3  # passes over the training rows, [1, 1000]
+epochs: int = 4  # passes over the training rows, [1, 1000]
 frozen_epochs: int = 6  # passes of the head on a frozen body, [1, 1000]
 batch_size: int = 16  # rows in a batch, [1, 4096]
 max_length: int = 128  # tokens of a text that are read; the rest is cut, [4, 8192]
@@ -521,11 +521,12 @@ def story(entry):
     there = entry["transfer"] or {"name": "", "metrics": {"accuracy": {"value": np.nan}}}
     ways = {**entry["baselines"], entry["method"]: entry["metrics"]}
     values = {way: found["accuracy"]["value"] for way, found in ways.items()}
-    names = {"trained on": entry["data"]["name"], "seed": entry["seed"], "moved to": there["name"]}
-    return names | values | {"there": there["metrics"]["accuracy"]["value"]}
+    names = {"trained on": entry["data"]["name"], "moved to": there["name"]}
+    settings = {"seed": entry["seed"], "epochs": entry["config"]["epochs"]}
+    return names | settings | values | {"there": there["metrics"]["accuracy"]["value"]}
 
 
-columns = ["trained on", "seed", *results, "moved to", "there"]
+columns = ["trained on", "seed", "epochs", *results, "moved to", "there"]
 stored = pd.DataFrame([story(entry) for entry in read_records(page)], columns=columns)
 stored.round(3)
 
