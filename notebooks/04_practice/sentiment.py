@@ -400,8 +400,8 @@ for other in ("tfidf", "lora", "frozen"):
 # Where such an interval lies above 0, the first way is better on rows like these; where it holds 0,
 # the test set is too small to tell. Two things may surprise. A **frozen** encoder can lose to word
 # counts: this encoder was pretrained to say what a text is *about*, and praise and blame of the same
-# film are about the same thing. And **LoRA** comes close to full fine-tuning with a small part of the
-# trainable weights.
+# film are about the same thing. And **LoRA** keeps up with full fine-tuning though it trains a small part
+# of the weights.
 #
 # The curves of full fine-tuning tell when it learnt:
 
@@ -410,7 +410,9 @@ plots.curves(tuned["full"].history, score=task.score, title="Full fine-tuning")
 
 # %% [markdown]
 # The training loss keeps falling; the validation loss turns when the model begins to learn the
-# training rows by heart. More epochs would not help; the best epoch is kept.
+# training rows by heart. Accuracy can hold or even rise a little after that, because it only asks
+# which side of one half a probability is on, while the loss also asks how sure the model was: it is
+# now surer of its mistakes. The epoch with the best validation accuracy is kept.
 #
 # ### Which errors?
 
@@ -544,7 +546,7 @@ stored.round(3)
 # - **No baseline.** A score means nothing alone; word counts are strong and take a second.
 # - **Choosing the epoch, the rate or the model on the test rows.** Then the test is part of training.
 # - **A rate for one method used for another.** The head alone wants a rate a hundred times larger than
-#   the whole model; full fine-tuning diverges there (exercise 1).
+#   the whole model; at such a rate full fine-tuning destroys what was pretrained (exercise 1).
 # - **Trusting stated probabilities** without a calibration figure.
 #
 # ## Exercises
