@@ -350,8 +350,8 @@ def test_clean_notebook_takes_out_what_differs_from_run_to_run():
         {"tags": ["hide-input"], "mystnb": alt},
         {},
     ]
-    assert [cell.execution_count for cell in notebook.cells[1:]] == [None, None]
-    assert notebook.cells[2].outputs[0]["execution_count"] is None
+    assert [cell.execution_count for cell in notebook.cells[1:]] == [1, 2]
+    assert notebook.cells[2].outputs[0]["execution_count"] == 2
     assert notebook.cells[2].outputs[0]["data"] == {"text/plain": "3"}
 
 
@@ -391,11 +391,11 @@ def test_problems_names_what_breaks_the_contract(project):
     page = project / "notebooks" / f"{PAGE}.py"
     page.write_text(
         SOURCE.replace("# # A tiny", "# A tiny")
-        .replace("rows: int = 3  # rows to count, [1, 9]", "epochs: int = 4  # passes")
+        .replace("rows: int = 3  # rows to count, [1, 9]", "epochs: int = 5  # passes")
         .replace("# %%\nfound", '# %% tags=["nbval-skip", "funny"]\nfound')
     )
     found = "\n".join(notebooks.problems(PAGE))
-    assert "parameter epochs has the default 4, FinetuneConfig has 3." in found
+    assert "parameter epochs has the default 5, FinetuneConfig has 4." in found
     assert "code cell 2 has the tags ['funny']" in found
     assert "code cell 2: nbval-skip and skip-execution go together." in found
     assert "the page must begin with '# Title'." in found

@@ -141,7 +141,7 @@ def test_nearest_name_is_offered_only_where_one_is_near():
 
 def test_defaults_of_the_config_are_accepted_and_typed():
     config = FinetuneConfig()
-    assert (config.method, config.learning_rate, config.epochs) == ("full", 1e-4, 3)
+    assert (config.method, config.learning_rate, config.epochs) == ("full", 1e-4, 4)
     for one in config_settings():
         assert one.check(one.default) == one.default
 
@@ -186,7 +186,7 @@ def test_config_reads_text_as_the_command_line_gives_it():
 def test_replace_changes_checks_and_refuses_unknown_names():
     config = FinetuneConfig()
     changed = config.replace(epochs=5, learning_rate="1e-3")
-    assert (changed.epochs, changed.learning_rate, config.epochs) == (5, 1e-3, 3)
+    assert (changed.epochs, changed.learning_rate, config.epochs) == (5, 1e-3, 4)
     with pytest.raises(SettingError, match="did you mean 'learning_rate'"):
         config.replace(learning_rat=1e-3)
     with pytest.raises(SettingError, match="epochs = 0"):
