@@ -103,7 +103,6 @@ def stage(runs: Mapping[str, Path]) -> Path:
             notebooks.clean_notebook(notebook)
             notebook.cells.insert(1, nbformat.v4.new_markdown_cell(OWN_RUN, id="own-run"))
             _forget_missing(folder, page, notebook)
-        notebooks.move_alt_texts(notebook)
         target = folder / "notebooks" / f"{page}.ipynb"
         target.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(notebook, target)

@@ -89,18 +89,7 @@ def test_every_page_has_smoke_parameters():
         notebooks.check_parameters(page, parameters)
 
 
-def glued(page: str) -> set[str]:
-    """The keys that the published page glues."""
-    stored = nbformat.read(notebooks.published_path(page), as_version=4)
-    return {
-        output.metadata["scrapbook"]["name"]
-        for cell in stored.cells
-        for output in cell.get("outputs", [])
-        if "scrapbook" in output.get("metadata", {})
-    }
-
-
-def test_every_glued_number_on_a_page_comes_from_a_notebook():
+def test_every_glued_number_on_a_page_comes_from_a_notebook(glued_values):
     used = 0
     for file in sorted((PROJECT / "book").glob("*.md")):
         text = file.read_text(encoding="utf-8")
@@ -109,7 +98,7 @@ def test_every_glued_number_on_a_page_comes_from_a_notebook():
             assert key, f"{file.name}: {target} names no document"
             page = (file.parent / document).resolve().relative_to(notebooks.NOTEBOOKS).as_posix()
             name = key.split(":")[0]
-            assert name in glued(page), f"{file.name}: {page} does not glue {name}"
+            assert name in glued_values(page), f"{file.name}: {page} does not glue {name}"
             used += 1
     assert used > 5
 

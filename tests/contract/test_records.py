@@ -1,8 +1,5 @@
 """Committed records are whole, and show what the pages say they show."""
 
-import json
-
-import nbformat
 import pytest
 
 from utils import notebooks, runs
@@ -51,18 +48,7 @@ def test_a_model_of_the_embedded_rows_carries_over_to_real_reviews():
     assert mean(transfer["metrics"]["accuracy"]["value"] for transfer in transfers) >= 0.74
 
 
-def glued_values(page: str) -> dict[str, float]:
-    stored = nbformat.read(notebooks.published_path(page), as_version=4)
-    return {
-        output.metadata["scrapbook"]["name"]: json.loads(value)
-        for cell in stored.cells
-        for output in cell.get("outputs", [])
-        if "scrapbook" in output.get("metadata", {})
-        for value in output["data"].values()
-    }
-
-
-def test_the_published_run_beats_its_baselines():
+def test_the_published_run_beats_its_baselines(glued_values):
     values = glued_values(SENTIMENT)
     assert values["full_accuracy"] > values["tfidf_accuracy"] > values["majority_accuracy"]
     assert values["full_accuracy_low"] < values["full_accuracy"] < values["full_accuracy_high"]
